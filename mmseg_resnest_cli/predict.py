@@ -124,7 +124,7 @@ def run(args: argparse.Namespace) -> int:
     model = open_model(args, args.device)
     if folder:  # of which files are images the model says
         images, others = find_inputs(args.source, out, model.reader.suffixes)
-        plan_outputs(images, out, args.save)
+        plan_outputs(images, out, args.save, args.source)
     check_outputs(model.cfg, {"--out": out})
     check_writable(out, "--out")
     choose_engine(model, engine_choice(args, images), partial(print, flush=True))
@@ -164,7 +164,8 @@ def run(args: argparse.Namespace) -> int:
         files = "1 file that is not an image"
         files = files if len(others) == 1 else f"{len(others)} files that are not images"
         print(f"skipped     {files}: {names}{more}")
-    job = FileJob(model, images, out, args.save, args.opacity, args.tile, None, args.overwrite)
+    options = args.save, args.opacity, args.tile, None, args.overwrite
+    job = FileJob(model, images, out, *options, root=args.source if folder else None)
     try:
         summary = job.run()
     except KeyboardInterrupt:

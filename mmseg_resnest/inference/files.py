@@ -44,10 +44,13 @@ _REDUCED_EDGE = 4096  # pixels of the overlay of an image in tiles
 
 
 def plan_outputs(
-    images: Sequence[str], out: Path, outputs: Sequence[str]
+    images: Sequence[str],
+    out: Path,
+    outputs: Sequence[str],
+    root: str | os.PathLike[str] | None = None,
 ) -> dict[str, dict[str, Path]]:
     """Where the outputs of each image go; UserError if one would overwrite an image."""
-    stems = unique_stems(images, endings=("_overlay", "_side", "_uncertainty"))
+    stems = unique_stems(images, ("_overlay", "_side", "_uncertainty"), root)
     inputs = {os.path.realpath(image) for image in images}
     plan = {}
     for image in images:
@@ -130,6 +133,7 @@ class FileJob:
         tile: As in :meth:`Segmentor.__call__`.
         settings: Whatever else decides about the outputs, beside the model.
         overwrite: Do all images again.
+        root: The folder below which subfolders are kept; None is the deepest that has all images.
 
     Raises:
         UserError: An argument is wrong, or an output would overwrite an image.
@@ -145,6 +149,7 @@ class FileJob:
         tile: int | None = None,
         settings: Any = None,
         overwrite: bool = False,
+        root: str | os.PathLike[str] | None = None,
     ) -> None:
         if not outputs or not set(outputs) <= set(OUTPUTS):
             raise UserError("argument", "outputs", f"choose from {', '.join(OUTPUTS)}")
@@ -161,7 +166,7 @@ class FileJob:
         self.outputs = tuple(outputs)
         self.opacity = opacity
         self.tile = tile
-        self.plan = plan_outputs(images, self.out, self.outputs)
+        self.plan = plan_outputs(images, self.out, self.outputs, root)
         same = fingerprint(model.fingerprint, tile, settings)
         # Before an image is read: what is put there meanwhile is another one.
         self._made_from = {image: self._fingerprints(image, same) for image in self.plan}

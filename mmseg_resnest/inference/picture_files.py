@@ -24,8 +24,8 @@ __all__ = ["Metadata", "PngRows", "read_metadata"]
 _EXIF_TAGS = (0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x013B, 0x8298)
 _EXIF_FOLDERS = (0x8769, 0x8825)  # camera settings, GPS
 _GEO_TAGS = (33550, 33922, 34264, 34735)  # GeoTIFF
-
-
+# What a JPEG holds, which pictures may be: 16 bits, and bytes of a segment.
+_MOST_DPI, _MOST_EXIF = 65_535, 65_533
 _ANIMATIONS = ("GIF", "PNG", "WEBP")
 
 
@@ -57,7 +57,7 @@ def read_metadata(path: str | os.PathLike[str]) -> Metadata:
 def _metadata_of(image: Image.Image) -> Metadata:
     labels: dict[str, Any] = {}
     dpi = image.info.get("dpi")
-    if dpi and all(float(d) > 0 for d in dpi):
+    if dpi and all(0 < float(d) <= _MOST_DPI for d in dpi):
         labels["dpi"] = (float(dpi[0]), float(dpi[1]))
     source, kept = image.getexif(), Image.Exif()
     for tag in _EXIF_TAGS:
@@ -71,7 +71,7 @@ def _metadata_of(image: Image.Image) -> Metadata:
     if len(kept):
         with contextlib.suppress(Exception):  # Pillow cannot write all that it can read
             labels["exif"] = kept.tobytes()
-    picture = dict(labels)
+    picture = {k: v for k, v in labels.items() if k != "exif" or len(v) <= _MOST_EXIF}
     profile = image.info.get("icc_profile")
     if profile and profile[16:20] == b"RGB ":
         picture["icc_profile"] = profile

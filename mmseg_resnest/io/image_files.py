@@ -147,9 +147,13 @@ def _quiet_opencv() -> Iterator[None]:
 
 
 def unique_stems(
-    paths: Sequence[str | os.PathLike[str]], endings: Sequence[str] = ()
+    paths: Sequence[str | os.PathLike[str]],
+    endings: Sequence[str] = (),
+    root: str | os.PathLike[str] | None = None,
 ) -> dict[str, str]:
     """A name for the outputs of each image, nested as the images are below their common folder.
+
+    ``root`` is a folder that all are in, and counts in its place: so names stay when more come.
 
     The name is the image's without its suffix. Images that differ in the suffix only, such as
     ``a.jpg`` and ``a.png``, keep it, and so does an image whose name looks like a further output
@@ -161,8 +165,9 @@ def unique_stems(
     # A list of names may have one twice.
     texts = list(dict.fromkeys(os.fspath(path) for path in paths))
     folders = [os.path.dirname(os.path.abspath(text)) for text in texts]
-    root = os.path.commonpath(folders) if folders else ""
-    relative = {text: os.path.relpath(os.path.abspath(text), root) for text in texts}
+    top = os.path.commonpath(folders) if folders else ""
+    top = top if root is None else os.path.abspath(root)
+    relative = {text: os.path.relpath(os.path.abspath(text), top) for text in texts}
     bare = {text: os.path.splitext(name)[0] for text, name in relative.items()}
     with_suffix: set[str] = set()
     while True:

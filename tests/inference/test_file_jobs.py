@@ -70,6 +70,22 @@ def test_metadata_stays(small_model: Segmentor, tmp_path: Path) -> None:
             assert image.info.get("icc_profile") == (profile if "overlay" in name else None)
 
 
+def test_metadata_that_no_jpeg_holds_does_not_cost_the_picture(
+    small_model: Segmentor, tmp_path: Path
+) -> None:
+    notes, dense = Image.Exif(), Image.Exif()
+    notes[0x013B] = "A. Author"
+    notes.get_ifd(0x8769)[0x927C] = bytes(70_000)  # a maker's
+    dense[0x011A] = dense[0x011B] = 4e9  # dots an inch
+    dense[0x0128] = 2
+    for name, exif in (("notes.webp", notes), ("dense.jpg", dense)):
+        Image.fromarray(blobs(24, 40)).save(tmp_path / name, exif=exif)
+    names = [str(tmp_path / name) for name in ("notes.webp", "dense.jpg")]
+    assert FileJob(small_model, names, tmp_path).run().done == 2
+    with Image.open(tmp_path / "notes.png") as labels:
+        assert labels.getexif()[0x013B] == "A. Author"
+
+
 def test_geotiffs_are_counted(small_model: Segmentor, tmp_path: Path) -> None:
     path = tmp_path / "map.tif"
     scale = (33550, "d", 3, (0.5, 0.5, 0.0), True)
@@ -132,6 +148,21 @@ def test_files_of_others_are_not_replaced(
     monkeypatch.undo()
     for _ in range(2):  # what it left behind is its own
         FileJob(small_model, [str(source)], tmp_path, [kind], overwrite=True).run()
+
+
+def test_outputs_keep_their_names_when_a_folder_gets_more_images(
+    small_model: Segmentor, tmp_path: Path
+) -> None:
+    folder, out = tmp_path / "in", tmp_path / "out"
+    for done, name in enumerate(("monday/1.png", "tuesday/1.png")):
+        (folder / name).parent.mkdir(parents=True)
+        Image.fromarray(blobs(16, 16)).save(folder / name)
+        images = find_inputs(str(folder), out)[0]
+        summary = FileJob(small_model, images, out, ["labels", "coco"], root=folder).run()
+        assert (summary.done, summary.skipped) == (1, done)
+        assert (out / name).is_file()
+    joined = json.loads((out / "coco.json").read_text())["images"]
+    assert [image["file_name"] for image in joined] == ["monday/1.png", "tuesday/1.png"]
 
 
 def test_an_image_is_done_when_nothing_that_made_it_differs(
