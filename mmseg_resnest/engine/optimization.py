@@ -82,7 +82,9 @@ def check_schedules(cfg: Mapping[str, Any]) -> None:
         key = f"config key {schedule_key(configs, index)}.end"
         unit = "max_epochs" if "max_epochs" in loop else "max_iters"
         instead = next((name for start, name in _ENDS.items() if kind.startswith(start)), "end")
-        if end is None and kind.startswith(tuple(_ENDS)) and one.get(instead) is None:
+        constant = kind.startswith("Constant") and one.get("factor") == 1
+        endless = end is None and one.get(instead) is None and not constant
+        if endless and kind.startswith(tuple(_ENDS)):
             message = f"is missing: {kind} would take a billion steps, and the value would stay "
             message += "where it begins"
             alike = bool(one.get("by_epoch", True)) == (unit == "max_epochs")

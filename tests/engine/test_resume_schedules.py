@@ -208,6 +208,7 @@ def test_schedules_that_go_on_are_not_refused() -> None:
         dict(type="LinearLR", start_factor=0.1, end=2),
         dict(type="LinearLR", start_factor=0.1, end=1, convert_to_iter_based=True),
         dict(type="PolyLR", begin=8, end=9),
+        dict(type="ConstantLR", factor=1),
     ]
     check_schedules(dict(train_cfg=dict(max_epochs=9), param_scheduler=schedules))
     check_schedules(dict(train_cfg=dict(max_epochs=9), param_scheduler=None))
