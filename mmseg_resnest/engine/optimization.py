@@ -85,15 +85,14 @@ def check_schedules(cfg: Mapping[str, Any]) -> None:
         constant = kind.startswith("Constant") and one.get("factor") == 1
         endless = end is None and one.get(instead) is None and not constant
         if endless and kind.startswith(tuple(_ENDS)):
-            message = f"is missing: {kind} would take a billion steps, and the value would stay "
-            message += "where it begins"
+            message = f"is missing: without it {kind} never leaves its first value"
             alike = bool(one.get("by_epoch", True)) == (unit == "max_epochs")
             if alike and loop.get(unit):
                 message += f"; set it to {loop[unit]}, train_cfg.{unit}, or to where it ends"
             raise UserError("config-key", key, message)
         if is_warm_up(one) and isinstance(end, int) and isinstance(begin, int) and end - begin == 1:
-            message = f"is {end}: {kind} of one step leaves the value at the part of it where it "
-            message += f"begins; set it to {begin + 2} or more"
+            message = f"is {end}: {kind} with one step never leaves its first value; "
+            message += f"set it to {begin + 2} or more"
             message += ", or convert_to_iter_based=True" if one.get("by_epoch", True) else ""
             raise UserError("config-value", key, message)
 
@@ -114,8 +113,8 @@ def check_cycles(cfg: Mapping[str, Any], epoch: int) -> None:
         end = min(last, one.get("end") or last)
         if end - one.get("begin", 0) > total:
             name = f"config key {schedule_key(configs, index)}.total_steps"
-            message = f"is {total:,}, and the run has {last:,} steps: {type_name(one['type'])} "
-            message += f"fails behind its last one; remove it, and set end={last}"
+            message = f"is {total:,}, but the run has {last:,} steps: {type_name(one['type'])} "
+            message += f"fails after {total:,}; remove it and set end={last}"
             raise UserError("config-conflict", name, message)
 
 

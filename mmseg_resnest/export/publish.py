@@ -112,8 +112,8 @@ def publish(
         )  # fmt: skip
     there = {one.name for one in target.iterdir()} if target.exists() else set()
     if others := there - {*FILES, SUMS_FILE}:
-        said = f"holds {min(others)}, which this tool did not write; move it away, or give another "
-        raise UserError("output-exists", target, f"{said}name")
+        said = f"holds {min(others)}, which this tool did not write; move it, or give another name"
+        raise UserError("output-exists", target, said)
     title = name or target.name
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

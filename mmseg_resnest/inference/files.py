@@ -78,7 +78,7 @@ def claim(record: Journal, outputs: Iterable[Path]) -> None:
     outputs = list(outputs)
     for path in outputs:
         if not record.names(path) and os.path.lexists(path) and not os.path.isdir(path):
-            said = f"is there, and not of this program: {RECORD} does not name it; move it away, "
+            said = f"exists, and {RECORD} does not list it as an output; move it away, "
             raise UserError("output-exists", path, f"{said}or name another folder with --out")
     record.claim(outputs)
 

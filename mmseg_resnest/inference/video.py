@@ -81,12 +81,12 @@ class _Writer:
         frames = int(written.get(cv2.CAP_PROP_FRAME_COUNT)) if written.isOpened() else 0
         written.release()
         if frames < self._frames:
-            said = f"has {frames:,} of {self._frames:,} frames; is the disk full? Make room or "
-            raise UserError("not-writable", self.path, said + "choose another place")
+            said = f"got {frames:,} of {self._frames:,} frames; if the disk is full, free space or "
+            raise UserError("not-writable", self.path, said + "choose another folder")
         try:
             os.replace(self._part, self.path)
         except OSError as error:
-            said = f"cannot be written ({error.strerror}); choose another place"
+            said = f"cannot be written ({error.strerror}); choose another folder"
             raise UserError("not-writable", self.path, said) from error
 
     def discard(self) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import copy
 import re
 import sys
+from functools import partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -25,7 +26,11 @@ from mmseg_resnest.engine.dry_step import dry_step
 from mmseg_resnest.engine.hooks.checkpoint import CheckpointHook
 from mmseg_resnest.engine.launch import Machine
 from mmseg_resnest.engine.model import build_seeded_model
-from mmseg_resnest.engine.optimization import check_schedule_ends
+from mmseg_resnest.engine.optimization import (
+    check_cycles,
+    check_schedule_ends,
+    check_schedules,
+)
 from mmseg_resnest.engine.resolve import TestingOptions, TrainingOptions, resolve
 from mmseg_resnest.engine.run_options import RunOptions
 from mmseg_resnest.engine.sharding import check_sharding
@@ -120,6 +125,25 @@ def test_sizes_of_the_batch(cfg: Config) -> None:
     part.update(size=None, size_divisor=None)
     helps("engine/failing_parts.py:_explain_part", "set one of them",
           call=lambda: step(cfg), remedy=lambda: part.update(size_divisor=32))  # fmt: skip
+
+
+def test_schedules_that_stay_or_end_too_early() -> None:
+    schedules = [dict(type="PolyLR")]
+    cfg = Config(dict(train_cfg=dict(max_epochs=9), param_scheduler=schedules))
+    helps("engine/optimization.py:check_schedules", "is missing", "set it to",
+          call=partial(check_schedules, cfg),
+          remedy=partial(cfg.param_scheduler[0].update, end=9))  # fmt: skip
+    for remedy in (dict(end=2), dict(convert_to_iter_based=True)):
+        cfg.param_scheduler = [dict(type="LinearLR", end=1)]
+        helps("engine/optimization.py:check_schedules", "set it to", "convert_to_iter_based=True",
+              call=partial(check_schedules, cfg),
+              remedy=partial(cfg.param_scheduler[0].update, remedy))  # fmt: skip
+    cfg.param_scheduler = dict(type="OneCycleLR", total_steps=2)
+    with advises("engine/optimization.py:check_cycles", "remove it and set end="):
+        check_cycles(cfg, 3)
+    del cfg.param_scheduler["total_steps"]
+    cfg.param_scheduler.end = 9
+    check_cycles(cfg, 3)
 
 
 @pytest.mark.long

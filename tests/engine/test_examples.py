@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from advice import advises, helps
 from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 from PIL import Image
-from user_errors import raises_user_error
 
 from mmseg_resnest.engine.hooks import ExamplesHook, SavePredictionsHook
 from mmseg_resnest.evaluation import SegmentationMetric
@@ -109,8 +109,10 @@ def test_no_output_of_a_test_replaces_another_file(tmp_path: Path) -> None:
         test_dataloader=SimpleNamespace(dataset=Images([0])), model=SimpleNamespace()
     )
     for out, show in ((folder, None), (None, folder)):
-        with raises_user_error("output-exists", folder):
+        with advises("engine/hooks/predictions.py:before_test_epoch", "name another folder"):
             SavePredictionsHook(out, show).before_test_epoch(runner)
     SavePredictionsHook(str(tmp_path)).before_test_epoch(runner)
-    with raises_user_error("argument", "--show-dir"):
-        SavePredictionsHook(folder, f"{tmp_path}/./labels")
+    shown = [f"{tmp_path}/./labels"]
+    helps("engine/hooks/predictions.py:__init__", "name another folder",
+          call=lambda: SavePredictionsHook(folder, shown[-1]),
+          remedy=lambda: shown.append(str(tmp_path)))  # fmt: skip

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from advice import advises
 from export_models import head_config
 from mmcv.transforms import BaseTransform
 from mmengine.config import Config
@@ -174,10 +175,9 @@ def test_broken_folders_are_told(model: Segmentor, folder: Path, tmp_path: Path)
         publish(model, folder)
     publish(model, folder, force=True)
     (folder / ".git").mkdir()  # of a repository that was cloned
-    with raises_user_error("output-exists", folder):
+    with advises("export/publish.py:publish", "holds", "move it, or give another name"):
         publish(model, folder, force=True)
-    assert (folder / ".git").is_dir()
-    (folder / ".git").rmdir()
+    (folder / ".git").rename(folder.parent / ".git")
     weights = folder / "model.safetensors"
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1

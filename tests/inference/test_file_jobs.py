@@ -137,10 +137,11 @@ def test_files_of_others_are_not_replaced(
     Image.fromarray(blobs(16, 16)).save(source)
     other.write_bytes(b"the labels of a person")
     for overwrite in (False, True):
-        with raises_user_error("output-exists", other.name):
+        with advises("inference/files.py:claim", "move it away", "name another folder with --out"):
             FileJob(small_model, [str(source)], tmp_path, [kind], overwrite=overwrite).run()
+    assert FileJob(small_model, [str(source)], tmp_path / "out", [kind]).run().done == 1
     assert other.read_bytes() == b"the labels of a person"
-    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(["a.jpg", other.name])
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(["a.jpg", other.name, "out"])
     other.unlink()
     monkeypatch.setattr(files.FileJob, "_finish", lambda *args: exit(9))  # killed before the record
     with pytest.raises(SystemExit):
@@ -275,8 +276,10 @@ def test_rows_of_tiffs_are_those_of_the_whole(
     tifffile.imwrite(
         path, stored, photometric=photometric, extrasamples=extra, **{**options, **more}
     )
-    if kind == "grey alpha" and deep and "tile" in options:
-        pytest.skip("nothing here reads the whole")
+    if kind == "grey alpha" and deep and "tile" in options:  # misread by OpenCV and by Pillow
+        with raises_user_error("image", "a.tif"):
+            ImageReader().read(path)
+        return
     whole = ImageReader().read(path).pixels
     rows = open_rows(path, ImageReader())
     for top, bottom in ((0, 101), (0, 1), (15, 17), (33, 90), (100, 101)):

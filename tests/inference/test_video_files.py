@@ -10,6 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from advice import advises
 from PIL import Image
 from small_models import blobs
 from user_errors import raises_user_error
@@ -41,7 +42,7 @@ def test_a_full_disk_leaves_no_video(small_model: Segmentor, tmp_path: Path) -> 
     most = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2000, most[1]))  # files end there
     try:
-        with raises_user_error("not-writable", "film_overlay.mp4"):
+        with advises("inference/video.py:finish", "free space", "choose another folder"):
             predict_video(small_model, film, out, ["overlay"])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, most)
@@ -54,8 +55,11 @@ def test_a_long_name_is_told_before_the_work(
 ) -> None:
     film = make_film(tmp_path / f"{'a' * 245}.avi")
     monkeypatch.setattr(Segmentor, "attempts", None)
-    with raises_user_error("not-writable", "_overlay.mp4"):
+    with advises("inference/video.py:_check_name", "shorten the name of the video"):
         predict_video(small_model, film, tmp_path / "out", ["labels", "overlay"])
+    monkeypatch.undo()
+    shorter = make_film(tmp_path / "a.avi")
+    assert predict_video(small_model, shorter, tmp_path / "out", ["overlay"])["frames"] == 4
 
 
 def test_frames_in_tiles(small_model: Segmentor, tmp_path: Path) -> None:
@@ -75,3 +79,11 @@ def test_a_video_of_others_is_not_replaced(small_model: Segmentor, tmp_path: Pat
     with raises_user_error("output-exists", other.name):
         predict_video(small_model, film, tmp_path, ["overlay"])
     assert other.read_bytes() == b"cut by a person"
+
+
+def test_a_folder_in_the_place_of_a_video(small_model: Segmentor, tmp_path: Path) -> None:
+    film, out = make_film(tmp_path / "film.avi"), tmp_path / "out"
+    (out / "film_overlay.mp4").mkdir(parents=True)
+    with advises("inference/video.py:finish", "cannot be written", "choose another folder"):
+        predict_video(small_model, film, out, ["overlay"])
+    assert predict_video(small_model, film, tmp_path / "other", ["overlay"])["frames"] == 4

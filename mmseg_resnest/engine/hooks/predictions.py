@@ -52,9 +52,7 @@ class SavePredictionsHook(Hook):
         self.out_dir = None if out_dir is None else Path(out_dir)
         self.show_dir = None if show_dir is None else Path(show_dir)
         if out_dir and show_dir and os.path.realpath(out_dir) == os.path.realpath(show_dir):
-            said = (
-                "is the folder of --out, whose label maps the pictures would replace; name another"
-            )
+            said = "is also the folder of --out, and both write NAME.png; name another folder"
             raise UserError("argument", f"--show-dir {show_dir}", said)
         self.written = 0
 
