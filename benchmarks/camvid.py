@@ -331,7 +331,7 @@ def draw(runs: Runs, file: Path) -> None:
         low, high = [*map(min, scores)], [*map(max, scores)]
         axes.fill_between(minutes, low, high, color=line.get_color(), alpha=0.2)
     if axes.lines:
-        axes.legend()
+        figure.legend(loc="outside upper center", ncols=3)
     axes.grid(alpha=0.3)
     figure.savefig(file, dpi=120)
 
