@@ -283,7 +283,7 @@ def small_disk(folder: Path, megabytes: float) -> Iterator[bool]:
 
 def full_disk(chaos: Chaos, size: int) -> None:
     """Hits in which the disk is full for a while; ``size``: bytes of a checkpoint."""
-    with small_disk(chaos.toy.folder / "disk", 6 * size / 1e6 + 2) as mounted:
+    with small_disk(chaos.toy.folder / "disk", 6 * size / 1e6 + 8) as mounted:
         if not mounted:
             print("no small disk can be mounted here: the quota stands in for it")
             return
