@@ -8,12 +8,12 @@ from typing import Any
 from mmengine.runner import EpochBasedTrainLoop as MMEngineLoop
 
 from ..registry import LOOPS
-from .loop import IterBasedTrainLoop
+from .loop import StoppableLoop
 from .preemption import stop_signal
 
 
 @LOOPS.register_module()
-class EpochBasedTrainLoop(MMEngineLoop):
+class EpochBasedTrainLoop(StoppableLoop, MMEngineLoop):
     """MMEngine's loop of this name, with its arguments, which stops when it is asked to.
 
     Once asked to stop, all processes stop after the same step, save, and raise ``Preempted``; with
@@ -22,10 +22,7 @@ class EpochBasedTrainLoop(MMEngineLoop):
     dropped. MMEngine's trains on the whole epoch again.
     """
 
-    stopping = False
     validation_pending = False
-    _leave = IterBasedTrainLoop._leave
-    _any_process = IterBasedTrainLoop._any_process
 
     def run_epoch(self) -> None:
         """One epoch, or the rest of one."""

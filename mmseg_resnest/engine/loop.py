@@ -44,8 +44,33 @@ class _StopInValidation(Exception):
     """The run was asked to stop while it validated."""
 
 
+class StoppableLoop:
+    """What training loops share that stop after a step once a signal has asked any process to."""
+
+    runner: Any
+    _iter: int
+    stopping = False
+
+    def _any_process(self, flag: bool) -> bool:
+        value = torch.tensor(float(flag))
+        all_reduce(value, "max")
+        return bool(value)
+
+    def _leave(self) -> None:
+        """Wait for the checkpoint and end the run."""
+        unsaved = self.runner.finish_saving()
+        lost = [one.text for one in unsaved if one.checkpoint]
+        name = stop_signal() or "another process"
+        if lost:
+            raise Preempted(f"stopped by {name} at iteration {self._iter:,}, but {'; '.join(lost)}")
+        saved = f"saved at iteration {self._iter:,}"
+        then = "the same command with --resume continues from it"
+        texts = [f"stopped by {name}", saved, then, *(one.text for one in unsaved)]
+        raise Preempted("; ".join(texts))
+
+
 @LOOPS.register_module()
-class IterBasedTrainLoop(MMEngineLoop):
+class IterBasedTrainLoop(StoppableLoop, MMEngineLoop):
     """MMEngine's loop of this name, with its arguments, which resumes exactly and at once.
 
     Every step is seeded by its number. With :class:`.ExactSampler` the data start at the iteration
@@ -55,7 +80,6 @@ class IterBasedTrainLoop(MMEngineLoop):
     With gradient accumulation they go on until the update: gradients are not saved.
     """
 
-    stopping = False
     _iterator: Any = None
     validation_pending = False
 
@@ -173,11 +197,6 @@ class IterBasedTrainLoop(MMEngineLoop):
         self.stopping = self.stopping or asked > 0
         return dict(zip(outputs, means, strict=True))
 
-    def _any_process(self, flag: bool) -> bool:
-        value = torch.tensor(float(flag))
-        all_reduce(value, "max")
-        return bool(value)
-
     def _validate(self) -> None:
         runner = self.runner
         # Processes that have different numbers of batches cannot agree on one to stop after.
@@ -201,15 +220,3 @@ class IterBasedTrainLoop(MMEngineLoop):
             if runner.optim_wrapper.should_update():
                 runner.call_hook("save_before_leaving")
                 self._leave()
-
-    def _leave(self) -> None:
-        """Wait for the checkpoint and end the run."""
-        unsaved = self.runner.finish_saving()
-        lost = [one.text for one in unsaved if one.checkpoint]
-        name = stop_signal() or "another process"
-        if lost:
-            raise Preempted(f"stopped by {name} at iteration {self._iter:,}, but {'; '.join(lost)}")
-        saved = f"saved at iteration {self._iter:,}"
-        then = "the same command with --resume continues from it"
-        texts = [f"stopped by {name}", saved, then, *(one.text for one in unsaved)]
-        raise Preempted("; ".join(texts))

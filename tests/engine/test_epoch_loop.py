@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +19,7 @@ from mmseg_resnest.engine.preemption import Preempted, StopSignals
 EPOCHS, LENGTH = 3, 4
 
 
-@pytest.fixture(autouse=True)
-def handlers() -> Iterator[None]:
-    """Signals are put back afterwards."""
-    numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-    before = [signal.getsignal(number) for number in numbers]
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    for number, handler in zip(numbers, before, strict=True):
-        signal.signal(number, handler)
+pytestmark = pytest.mark.usefixtures("handlers")
 
 
 class Batches(Hook):

@@ -7,7 +7,6 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +20,7 @@ from mmseg_resnest.engine import preemption
 from mmseg_resnest.engine.latest import latest_valid_checkpoint
 from mmseg_resnest.engine.preemption import Preempted, StopSignals
 
-
-@pytest.fixture(autouse=True)
-def handlers() -> Iterator[None]:
-    """Signals as they are in a program of its own, and put back afterwards."""
-    numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-    before = [signal.getsignal(number) for number in numbers]
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    for number, handler in zip(numbers, before, strict=True):
-        signal.signal(number, handler)
+pytestmark = pytest.mark.usefixtures("handlers")
 
 
 class Signal(Hook):
